@@ -327,7 +327,9 @@ fn a_malicious_peer_makes_no_promise_to_another_false() {
     for wrong in ["protected_and_missing", "wrong", "violations"] {
         assert_eq!(honest[wrong], 0, "{wrong}: {said}");
     }
-    assert!(honest["protected"].as_u64() > Some(0) && honest["lost"].as_u64() > Some(0), "{said}");
+    // A part of them: if hardly a packet is called protected, none of those that are missing can show.
+    let [protected, sent] = [&honest["protected"], &honest["sent"]].map(|it| it.as_u64().expect(&said));
+    assert!(protected * 4 > sent && honest["lost"].as_u64() > Some(0), "{said}");
     let behaviours = metrics["behaviours"].as_array().expect(&said);
     assert_eq!(behaviours.len(), 2 + 1 + 12 + 3 + 1 + 1, "{said}");
     assert!(behaviours.iter().skip(1).all(|of| of["received"].as_u64() > Some(0)), "{said}");

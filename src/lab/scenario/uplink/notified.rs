@@ -2,10 +2,13 @@
 //!
 //! Only records. A UDP flow whose block failed begins again with a new instance, whose packets are counted from there:
 //! only the first instance counts the packets as its program numbers them.
+//!
+//! The first instance is the first that is heard of. Its first message need not be the one of its beginning: a message has
+//! the present state, and a packet that comes alone is protected in the turn in which it was read.
 
 use std::{collections::HashMap, time::Instant};
 
-use crate::notify::message::{Event, Flow, FlowKey, LinkState, Message};
+use crate::notify::message::{Flow, FlowKey, LinkState, Message};
 
 /// A claim about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ struct FlowClaims {
 /// All notifications.
 #[derive(Debug, Default)]
 pub struct Notes {
-    flows: HashMap<FlowKey, Option<FlowClaims>>,
+    flows: HashMap<FlowKey, FlowClaims>,
     /// The numbers of violations in the first and in the last heartbeat.
     violations: Option<(u64, u64)>,
     /// Claims that arrived before any feedback from the peer: they rely on timestamps.
@@ -65,11 +68,11 @@ impl Notes {
     }
 
     fn on_flow(&mut self, flow: &Flow, now: Instant) {
-        // A subscriber that missed the beginning of a flow does not know its first packet.
-        let is_new = flow.event == Event::New;
-        let first = || is_new.then(|| FlowClaims { instance: flow.instance, claims: Vec::new() });
+        let first = || FlowClaims { instance: flow.instance, claims: Vec::new() };
         let told = self.flows.entry(flow.key).or_insert_with(first);
-        let Some(told) = told.as_mut().filter(|told| told.instance == flow.instance) else { return };
+        if told.instance != flow.instance {
+            return;
+        }
         let positions = &flow.positions;
         let bytes = positions.on_wire.unwrap_or(0);
         let claim = Claim { at: now, bytes, packets: flow.packets.unwrap_or(0) };
@@ -88,8 +91,7 @@ impl Notes {
 
     /// The last claim about a flow before a moment.
     pub fn before(&self, key: &FlowKey, moment: Instant) -> Option<Claim> {
-        let told = self.flows.get(key)?.as_ref()?;
-        told.claims.iter().rev().find(|claim| claim.at < moment).copied()
+        self.flows.get(key)?.claims.iter().rev().find(|claim| claim.at < moment).copied()
     }
 }
 
@@ -97,7 +99,7 @@ impl Notes {
 mod tests {
     use std::time::Duration;
 
-    use crate::notify::message::{Heartbeat, Level, Origin, Peer, Positions, StateReason};
+    use crate::notify::message::{Event, Heartbeat, Level, Origin, Peer, Positions, StateReason};
 
     use super::*;
 
@@ -154,15 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn a_later_instance_and_a_flow_without_its_beginning_are_ignored() {
+    fn a_later_instance_is_ignored_however_the_first_was_told() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        for first in [flow(1, Event::New, 0), flow(1, Event::Protected, 300)] {
+        for (first, claimed) in [(flow(1, Event::New, 0), None), (flow(1, Event::Protected, 300), Some(300))] {
             let mut notes = Notes::default();
             notes.take(&first, now);
             notes.take(&flow(2, Event::New, 0), now);
             notes.take(&flow(2, Event::Protected, 700), now);
-            assert_eq!(notes.before(&key(), later), None);
+            assert_eq!(notes.before(&key(), later).map(|claim| claim.bytes), claimed);
         }
     }
 }
