@@ -361,7 +361,9 @@ fn protected_data_arrives_although_the_uplink_drops_silently() {
         assert_eq!(trials[missing], 0, "{missing}: {said}");
     }
     // How many datagrams the cable loses while it goes down, which do not count, depends on the load of the machine.
-    assert!(trials["packets_on_wire"].as_u64() > Some(0) && trials["disasters"] == 4, "{said}");
+    // Of some thousand: if hardly a packet is called protected, none of those that are missing can show.
+    assert!(trials["packets_on_wire"].as_u64() > Some(200) && trials["disasters"] == 4, "{said}");
+    assert!(trials["claims_by_departure"].as_u64() > Some(0), "{said}");
     assert!(control["never_left"].as_u64() > Some(0), "{said}");
 }
 

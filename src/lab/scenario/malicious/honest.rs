@@ -96,6 +96,7 @@ impl HonestFlows {
                 sum.wrong += sink.wrong(&flow) + sink.twice(&flow);
                 sum.claimed += u64::from(claimed);
                 sum.claimed_and_missing += sink.missing_of(&flow.key, claimed);
+                lock(&notes).end(&flow.key);
                 sink.forget(flow);
             }
             sink.end();

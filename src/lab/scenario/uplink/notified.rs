@@ -24,6 +24,8 @@ pub struct Claim {
 #[derive(Debug)]
 struct FlowClaims {
     instance: u64,
+    /// The last instance heard of.
+    newest: u64,
     claims: Vec<Claim>,
 }
 
@@ -31,6 +33,8 @@ struct FlowClaims {
 #[derive(Debug, Default)]
 pub struct Notes {
     flows: HashMap<FlowKey, FlowClaims>,
+    /// The last instance of flows that have ended: what is repeated about them concerns no later flow.
+    ended: HashMap<FlowKey, u64>,
     /// The numbers of violations in the first and in the last heartbeat.
     violations: Option<(u64, u64)>,
     /// Claims that arrived before any feedback from the peer: they rely on timestamps.
@@ -68,8 +72,12 @@ impl Notes {
     }
 
     fn on_flow(&mut self, flow: &Flow, now: Instant) {
-        let first = || FlowClaims { instance: flow.instance, claims: Vec::new() };
+        if self.ended.get(&flow.key).is_some_and(|last| flow.instance <= *last) {
+            return;
+        }
+        let first = || FlowClaims { instance: flow.instance, newest: flow.instance, claims: Vec::new() };
         let told = self.flows.entry(flow.key).or_insert_with(first);
+        told.newest = told.newest.max(flow.instance);
         if told.instance != flow.instance {
             return;
         }
@@ -86,6 +94,13 @@ impl Notes {
         if positions.decoded.max(positions.acked).is_none_or(|back| back < bytes) {
             self.by_departure += 1;
             self.last_by_departure = Some(now);
+        }
+    }
+
+    /// A flow is over: a later one may have the same ports.
+    pub fn end(&mut self, key: &FlowKey) {
+        if let Some(told) = self.flows.remove(key) {
+            self.ended.insert(*key, told.newest);
         }
     }
 
@@ -153,6 +168,22 @@ mod tests {
             notes.take(&Message::Heartbeat(Heartbeat { version: 1, violations, peers }), Instant::now());
             assert_eq!((notes.is_up(), notes.violations()), (state == LinkState::Up, violations - 7));
         }
+    }
+
+    #[test]
+    fn what_is_repeated_about_a_flow_that_has_ended_is_no_claim_about_a_later_one_with_its_ports() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut notes = Notes::default();
+        notes.take(&flow(1, Event::Protected, 300), now);
+        notes.take(&flow(2, Event::Protected, 400), now);
+        notes.end(&key());
+        for old in [flow(1, Event::Protected, 300), flow(2, Event::Protected, 400)] {
+            notes.take(&old, now);
+            assert_eq!(notes.before(&key(), later), None);
+        }
+        notes.take(&flow(3, Event::Protected, 100), now);
+        assert_eq!(notes.before(&key(), later).map(|claim| claim.bytes), Some(100));
     }
 
     #[test]
